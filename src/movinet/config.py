@@ -21,7 +21,7 @@ Gate = Literal["sigmoid", "relu6", "keras"]
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """One inverted bottleneck: widths in channels, kernel as (time, space), stride in space (in time it is always 1)."""
+    """One inverted bottleneck: widths in channels, kernel as (time, space), stride in space (in time always 1)."""
 
     expand: int
     out: int
@@ -40,7 +40,7 @@ class ModelConfig:
     num_classes: int = 600
     in_channels: int = 3
     causal: bool = False  # True: convolutions in time see no later frame, and the network can stream
-    convolution: Convolution = "3d"  # "2plus1d": depthwise 1 x k x k, then kt x 1 x 1 with norm and activation of its own
+    convolution: Convolution = "3d"  # "2plus1d": 1 x k x k, then kt x 1 x 1 with its own norm and activation
     squeeze_excitation: SqueezeExcitation = "3d"  # "2plus3d": mean over all frames so far beside the mean of the frame
     activation: Activation = "swish"
     gate: Gate = "sigmoid"  # "relu6": relu6(x + 3) * 0.16667 (today's reference); "keras": clip(0.2 x + 0.5, 0, 1)
@@ -137,8 +137,6 @@ def make_divisible(width: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * width else rounded
 
 
-# --- the block table ---------------------------------------------------------------------------------------------------
-
 # Per stage: channels out, strides in space of the first block, then expand:kernel for each block; the kernel is
 # time, height, width in one digit each.
 _TABLE: dict[str, tuple[int, int, int, tuple[str, ...]]] = {
@@ -212,7 +210,8 @@ _TABLE: dict[str, tuple[int, int, int, tuple[str, ...]]] = {
             "56 /2 168:333 168:333 136:333 136:333 168:333 168:333 168:333 136:155 136:333",
             "96 /2 320:533 160:333 320:333 192:333 320:333 160:333 320:333 256:333 320:333",
             "96 /1 320:533 320:333 320:333 320:333 192:155 320:333 320:333 192:333 320:333 320:333",
-            "192 /2 640:533 512:155 512:155 640:155 640:155 640:333 512:155 512:155 640:155 768:155 640:155 640:333 768:333",
+            "192 /2 640:533 512:155 512:155 640:155 640:155 640:333 512:155 512:155 640:155 768:155 640:155 640:333"
+            " 768:333",
         ),
     ),
     "a5": (
@@ -224,7 +223,7 @@ _TABLE: dict[str, tuple[int, int, int, tuple[str, ...]]] = {
             "64 /2 192:533 152:333 152:333 152:333 192:333 192:333 192:333 152:333 152:333 192:333 192:333",
             "112 /2 376:533 224:333 376:333 376:333 296:333 376:333 224:333 376:333 376:333 296:333 376:333 376:333"
             " 376:333",
-            "120 /1 376:533 376:333 376:333 376:333 224:333 376:333 376:333 224:333 376:333 376:333 376:333",
+            "120 /1 376:533 376:333 376:333 376:333 224:155 376:333 376:333 224:333 376:333 376:333 376:333",
             "224 /2 744:533 744:333 600:155 600:155 744:155 744:155 744:333 896:155 600:155 600:155 896:155 744:155"
             " 744:333 896:155 600:155 600:155 744:155 744:333",
         ),

@@ -56,7 +56,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A name with everything published about it. `members` is set for an ensemble, whose `config` is its first member's."""
+    """A name with everything published about it. An ensemble has `members`; its `config` is the last member's."""
 
     name: str
     config: ModelConfig
@@ -67,7 +67,7 @@ class ModelInfo:
 
 
 _BUCKET = "https://storage.googleapis.com/tf_model_garden/vision/movinet"
-_HUB = "https://tfhub.dev/tensorflow/movinet"
+_HUB = "https://tfhub.dev/tensorflow"
 _KAGGLE = "https://www.kaggle.com/api/v1/models/google/movinet"
 _PORT = "https://github.com/Atze00/MoViNet-pytorch/blob/main/weights"
 
@@ -84,7 +84,7 @@ def _sources(variant: str, form: str) -> dict[str, tuple[Source, ...]]:
                 Source("tflite", f"{_KAGGLE}/tfLite/{file}/1/download", f"{file}.tar.gz"),
                 Source(
                     "tflite",
-                    f"{_HUB.replace('/movinet', '/lite-model/movinet')}/{variant}/stream/kinetics-600/classification/tflite/int8/1",
+                    f"{_HUB}/lite-model/movinet/{variant}/stream/kinetics-600/classification/tflite/int8/1",
                     f"{file}.tflite",
                 ),
             )
@@ -95,7 +95,7 @@ def _sources(variant: str, form: str) -> dict[str, tuple[Source, ...]]:
         Source("saved_model", f"{_KAGGLE}/tensorFlow2/{hub}/3/download", f"{hub}.tar.gz"),
         Source(
             "saved_model",
-            f"{_HUB}/{variant}/{form}/kinetics-600/classification/3?tf-hub-format=compressed",
+            f"{_HUB}/movinet/{variant}/{form}/kinetics-600/classification/3?tf-hub-format=compressed",
             f"{hub}.tar.gz",
         ),
     ]
