@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from movinet.config import BlockConfig, ModelConfig
+from movinet.config import BlockConfig, ModelConfig, Preprocessing
 from movinet.errors import UsageError
 from movinet.model.layers import (
     ACTIVATIONS,
@@ -125,6 +125,11 @@ class MoViNet(nn.Module):
         if config.convolution == "2plus1d" and not config.causal:
             raise UsageError("2plus1d convolutions exist in causal models only; set causal=True")
         self.config = config
+        # What travels with the weights and the arithmetic does not need; `create_model` fills them.
+        self.name: str | None = None
+        self.preprocessing: Preprocessing | None = None
+        self.labels: tuple[str, ...] | None = None
+        self.provenance: Mapping[str, Any] = {}
         self.stem = ConvNorm(config.in_channels, config.stem, 3, 2, activation=ACTIVATIONS[config.activation])
         count = len(config.blocks)
         self.blocks = nn.ModuleList(
@@ -141,10 +146,9 @@ class MoViNet(nn.Module):
         """Logits (batch, classes) of a whole clip; a stream model starts from the zero state and answers at the end."""
         clip = self._frames(clip)
         if self.config.causal:
-            return self.step(clip, self.init_state(clip.shape[0], (clip.shape[3], clip.shape[4])))[0]
+            return self.step(clip, self._zero_state(clip))[0]
         features, _ = self._features(clip, None, None)
-        pooled = frame_means(features, clip.shape[0]).mean(1)
-        return self._classify(pooled)
+        return self._classify(frame_means(features, clip.shape[0]).mean(1))
 
     def step(self, frames: Tensor, state: Mapping[str, Any], *, every_frame: bool = False) -> tuple[Tensor, State]:
         """Feed the next frames of a stream: logits after the last of them, and the next state.
@@ -156,16 +160,8 @@ class MoViNet(nn.Module):
 
         Raises `UsageError` for a model that is not causal, or a state of another model, size or batch.
         """
-        frames = self._frames(frames)
-        arrays = self._check_state(frames, state)
-        features, later = self._features(frames, arrays, None)
-        sums = running_sums(frame_means(features, frames.shape[0]), arrays["head.pool"])
-        later["head.pool"] = sums[:, -1]
-        later[FRAME_COUNT] = arrays[FRAME_COUNT] + frames.shape[1]
-        counts = self._numbers(frames, arrays)[..., None] + 1
-        pooled = sums / counts.to(sums.dtype)
-        logits = self._classify(pooled if every_frame else pooled[:, -1])
-        return logits, State({name: later[name] for name in arrays})
+        pooled, later = self._advance(frames, state, None)
+        return self._classify(pooled if every_frame else pooled[:, -1]), later
 
     def init_state(self, batch_size: int, size: tuple[int, int]) -> State:
         """The zero state of `batch_size` streams of pictures of `size` (height, width), on the model's device.
@@ -197,22 +193,31 @@ class MoViNet(nn.Module):
         """
         clip = self._frames(clip)
         if self.config.causal:
-            return self.step_intermediates(clip, self.init_state(clip.shape[0], (clip.shape[3], clip.shape[4])))[0]
+            return self.step_intermediates(clip, self._zero_state(clip))[0]
         maps: dict[str, Tensor] = {}
         self._features(clip, None, maps)
         return maps
 
     def step_intermediates(self, frames: Tensor, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], State]:
         """As `forward_intermediates`, for the next frames of a stream; the state goes on as in `step`."""
-        frames = self._frames(frames)
-        arrays = self._check_state(frames, state)
         maps: dict[str, Tensor] = {}
-        features, later = self._features(frames, arrays, maps)
-        later["head.pool"] = running_sums(frame_means(features, frames.shape[0]), arrays["head.pool"])[:, -1]
-        later[FRAME_COUNT] = arrays[FRAME_COUNT] + frames.shape[1]
-        return maps, State({name: later[name] for name in arrays})
+        _, later = self._advance(frames, state, maps)
+        return maps, later
 
     # --- its parts ---
+
+    def _advance(
+        self, frames: Tensor, state: Mapping[str, Any], maps: dict[str, Tensor] | None
+    ) -> tuple[Tensor, State]:
+        """Mean features over all frames so far, after each of these frames (batch, time, head), and the next state."""
+        frames = self._frames(frames)
+        arrays = self._check_state(frames, state)
+        features, later = self._features(frames, arrays, maps)
+        sums = running_sums(frame_means(features, frames.shape[0]), arrays["head.pool"])
+        later["head.pool"] = sums[:, -1]
+        later[FRAME_COUNT] = arrays[FRAME_COUNT] + frames.shape[1]
+        counts = self._numbers(frames, arrays)[..., None] + 1
+        return sums / counts.to(sums.dtype), State({name: later[name] for name in arrays})
 
     def _features(
         self, frames: Tensor, state: Mapping[str, Tensor] | None, maps: dict[str, Tensor] | None
@@ -245,6 +250,9 @@ class MoViNet(nn.Module):
         x = self.head.project(x)
         keep("head", x)
         return x, later
+
+    def _zero_state(self, clip: Tensor) -> State:
+        return self.init_state(clip.shape[0], (clip.shape[3], clip.shape[4]))
 
     def _classify(self, pooled: Tensor) -> Tensor:
         return self.classifier(pooled.to(self.classifier.hidden.weight.dtype))  # type: ignore[no-any-return]
@@ -315,6 +323,7 @@ class MoViNet(nn.Module):
         nn.init.normal_(new.weight, std=0.01)
         nn.init.zeros_(new.bias)
         self.classifier.output = new
+        self.labels = None
 
     def weight_decay_groups(self, weight_decay: float = 3e-5) -> list[dict[str, Any]]:
         """Parameter groups for an optimizer: kernels with `weight_decay`; norms, biases, scalars and output without.
