@@ -48,7 +48,7 @@ def shake(model: MoViNet, seed: int = 0) -> MoViNet:
     return model
 
 
-@functools.lru_cache(maxsize=4)
+@functools.cache
 def small_model(name: str, dtype: torch.dtype = torch.float64, num_classes: int = 5) -> MoViNet | Ensemble:
     """A model in evaluation mode with few classes; float64, so that a law broken by 1e-9 is seen."""
     if name == TEMPORAL:

@@ -31,7 +31,15 @@ class Ensemble(nn.Module):
         classes = {member.config.num_classes for member in members}
         if len(classes) != 1:
             raise UsageError(f"the members of an ensemble must share their classes; these have {sorted(classes)}")
+        self.name: str | None = None
         self.members = nn.ModuleList(members)
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The names of the classes, as the first member has them."""
+        first = self.members[0]
+        assert isinstance(first, MoViNet)
+        return first.labels
 
     def forward(self, clips: Tensor | Sequence[Tensor]) -> Tensor:
         """Logits (batch, classes). `clips`: one clip for all members, or one per member in their order."""
