@@ -132,9 +132,7 @@ def _published(info: ModelInfo, pretrained: Pretrained) -> Weights:
     return dataclasses.replace(weights, config=config, provenance=provenance)
 
 
-def _ensemble(
-    info: ModelInfo, pretrained: Any, num_classes: int | None, overrides: Mapping[str, Any]
-) -> Ensemble:
+def _ensemble(info: ModelInfo, pretrained: Any, num_classes: int | None, overrides: Mapping[str, Any]) -> Ensemble:
     if isinstance(pretrained, bool) or pretrained in NUM_CLASSES:
         each: list[Any] = [pretrained] * len(info.members)
     elif isinstance(pretrained, str | os.PathLike) or len(pretrained) != len(info.members):

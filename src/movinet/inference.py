@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -37,12 +38,10 @@ def predict(
 
     Raises `VideoError` for a source without a frame that decodes, and whatever `create_model` raises.
     """
-    last = None
-    for last in predictions(video, model, labels=labels, top=top):
-        pass
-    if last is None:
+    last = collections.deque(predictions(video, model, labels=labels, top=top), maxlen=1)
+    if not last:
         raise VideoError(f"{video} has no frame that decodes")
-    return last
+    return last[0]
 
 
 def predictions(
@@ -107,7 +106,7 @@ def _by_clips(
     wanted = [_preprocessing(member) for member in members]
     steps = [round(rate / one.fps) for one in wanted]
     length = max(one.frames * step for one, step in zip(wanted, steps, strict=True))
-    total, weight = 0.0, 0
+    total, weight = np.zeros(members[0].config.num_classes), 0
     window: list[list[torch.Tensor]] = [[] for _ in members]
     held = 0
     last: Frame | None = None

@@ -38,29 +38,31 @@ class Cost:
         return asdict(self)
 
 
-def count_multiply_adds(model: nn.Module, clip: Tensor) -> int:
-    """Multiply-adds of one forward pass, counted by hooks on every layer that has a kernel.
+def count_multiply_adds(model: nn.Module, clip: Tensor) -> dict[str, int]:
+    """Multiply-adds of one forward pass by layer, counted by hooks on every layer that has a kernel.
 
     Works on tensors of the meta device, so that nothing is computed. Padding counts as any other input.
     """
-    total = 0
+    counts: dict[str, int] = {}
 
-    def hook(module: nn.Module, _: Any, output: Any) -> None:
-        nonlocal total
+    def hook(name: str, module: nn.Module, output: Any) -> None:
         out = output[0] if isinstance(output, tuple) else output
-        weight = module.weight if isinstance(module, nn.Linear) else module.conv.weight
-        assert isinstance(out, Tensor) and isinstance(weight, Tensor)
-        total += out.numel() * weight[0].numel()
+        weight = module.get_parameter("weight" if isinstance(module, nn.Linear) else "conv.weight")
+        counts[name] = counts.get(name, 0) + out.numel() * weight[0].numel()
 
     kinds = (ConvNorm, DepthwiseConv3d, TemporalConv, nn.Linear)
-    handles = [module.register_forward_hook(hook) for module in model.modules() if isinstance(module, kinds)]
+    handles = [
+        module.register_forward_hook(lambda module, _, output, name=name: hook(name, module, output))
+        for name, module in model.named_modules()
+        if isinstance(module, kinds)
+    ]
     try:
         with torch.no_grad():
             model(clip)
     finally:
         for handle in handles:
             handle.remove()
-    return total
+    return counts
 
 
 def cost(name: str) -> Cost:
@@ -75,12 +77,22 @@ def cost(name: str) -> Cost:
 
 
 def _part(info: ModelInfo) -> tuple[int, int, int, int, int]:
+    wanted, causal = info.preprocessing, info.config.causal
     with torch.device("meta"):
         model = MoViNet(info.config).eval()
-        wanted = info.preprocessing
-        clip, frame = (torch.empty(1, t, info.config.in_channels, *wanted.size) for t in (wanted.frames, 1))
+        counts = count_multiply_adds(
+            model, torch.empty(1, 1 if causal else wanted.frames, info.config.in_channels, *wanted.size)
+        )
     trained = sum(parameter.numel() for parameter in model.parameters())
     statistics = sum(buffer.numel() for buffer in model.buffers())
-    per_clip = count_multiply_adds(model, clip)
-    per_frame = count_multiply_adds(model, frame) if info.config.causal else per_clip // wanted.frames
-    return trained, trained + statistics, per_clip, per_frame, state_bytes(info.config, wanted.size)
+    once = sum(count for name, count in counts.items() if name.startswith("classifier."))
+    total = sum(counts.values())
+    # A stream model does the same for every frame, and answers a clip once.
+    clip = (total - once) * wanted.frames + once if causal else total
+    return (
+        trained,
+        trained + statistics,
+        clip,
+        total if causal else total // wanted.frames,
+        state_bytes(info.config, wanted.size),
+    )

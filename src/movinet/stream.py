@@ -43,8 +43,9 @@ class Prediction:
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities over the last axis, in float64."""
-    exponents = np.exp(np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True))
-    return exponents / exponents.sum(-1, keepdims=True)
+    exponents: np.ndarray = np.exp(np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True))
+    exponents /= exponents.sum(-1, keepdims=True)
+    return exponents
 
 
 def to_prediction(time: float, logits: np.ndarray, labels: Sequence[str] | None, top: int) -> Prediction:
@@ -133,7 +134,9 @@ class Stream:
         device = self.model.stem.conv.weight.device
         if isinstance(frame, Tensor):
             if frame.dim() != 3:
-                raise UsageError(f"a frame must be (channels, height, width), not {tuple(frame.shape)}; feed one at a time")
+                raise UsageError(
+                    f"a frame must be (channels, height, width), not {tuple(frame.shape)}; feed one at a time"
+                )
             return frame[None, None].to(device)
         return to_clip([frame], self.preprocessing).to(device)
 
