@@ -61,8 +61,9 @@ def small_model(name: str, dtype: torch.dtype = torch.float64, num_classes: int 
 
 def small_copy(name: str, dtype: torch.dtype = torch.float64, num_classes: int = 5, seed: int = 0) -> MoViNet:
     """A network of its own, to be broken."""
-    model = MoViNet(dataclasses.replace(config_of(name), num_classes=num_classes))
-    return shake(model, seed).to(dtype).eval().requires_grad_(False)
+    with torch.device("meta"):  # no initialisation: `shake` fills every tensor
+        model = MoViNet(dataclasses.replace(config_of(name), num_classes=num_classes))
+    return shake(model.to_empty(device="cpu"), seed).to(dtype).eval().requires_grad_(False)
 
 
 def small_clip(

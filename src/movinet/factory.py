@@ -92,9 +92,13 @@ def save_model(model: MoViNet, path: str | os.PathLike[str]) -> None:
     own.write(Path(path), weights_of(model))
 
 
-def load_weights(model: MoViNet, tensors: Mapping[str, np.ndarray]) -> None:
-    """Copy tensors under our own names into a model of their configuration."""
-    model.load_state_dict({name: torch.from_numpy(np.array(tensor, np.float32)) for name, tensor in tensors.items()})
+def build(config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> MoViNet:
+    """A network with these tensors, under our own names, copied; nothing is initialised first."""
+    with torch.device("meta"):
+        model = MoViNet(config)
+    copies = {name: torch.from_numpy(np.array(tensor, np.float32)) for name, tensor in tensors.items()}
+    model.load_state_dict(copies, assign=True)
+    return model.requires_grad_(True)
 
 
 def _from_weights(weights: Weights, num_classes: int | None, overrides: Mapping[str, Any]) -> MoViNet:
@@ -102,8 +106,7 @@ def _from_weights(weights: Weights, num_classes: int | None, overrides: Mapping[
     if parameter_shapes(config) != parameter_shapes(weights.config):
         changed = ", ".join(overrides)
         raise UsageError(f"{changed} would change the shapes of the weights in {weights.provenance.get('file')}")
-    model = MoViNet(config)
-    load_weights(model, weights.tensors)
+    model = build(config, weights.tensors)
     model.name, model.preprocessing, model.labels = weights.name, weights.preprocessing, weights.labels
     model.provenance = dict(weights.provenance)
     if "gate" in overrides:

@@ -30,9 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "video", help="a video file, GIF, folder of pictures, webcam number (0), or rtsp:// or http(s):// address"
     )
-    parser.add_argument(
-        "--model", help=f"a name from `movinet models` (default: {DEFAULT_MODEL} or that of --weights)"
-    )
+    parser.add_argument("--model", help=f"a name from `movinet models` (default: {DEFAULT_MODEL} or that of --weights)")
     parser.add_argument("--weights", help="a weights file of any kind; by default the published weights are downloaded")
     parser.add_argument("--labels", type=Path, help="class names, one per line, instead of the model's own")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="how many classes to show (default: 5)")
@@ -50,9 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " probabilities over time (.png, .jpg); may be given several times",
     )
     parser.add_argument("--device", default="cpu", help="torch device to compute on (default: cpu)")
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)"
-    )
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
 
 
 def run(options: argparse.Namespace) -> int:
