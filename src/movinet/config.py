@@ -82,9 +82,12 @@ class ModelConfig:
             stages = tuple(tuple(_block_from_dict(block) for block in stage) for stage in data["stages"])
         except (TypeError, KeyError, ValueError) as error:
             raise UsageError(f"configuration field 'stages' is malformed: {error}") from None
-        if not all(stages) or not 1 <= len(stages) <= 16:
-            raise UsageError("configuration field 'stages' has no stage, an empty one, or more than 16")
-        return cls(**{**data, "stages": stages})
+        if not all(stages) or not 1 <= len(stages) <= 16 or sum(map(len, stages)) > 1000:
+            raise UsageError("configuration field 'stages' needs 1 to 16 stages and at most 1,000 blocks, none empty")
+        config = cls(**{**data, "stages": stages})
+        if config.convolution == "2plus1d" and not config.causal:
+            raise UsageError("configuration field 'convolution' is '2plus1d', which exists in causal models only")
+        return config
 
 
 _CHOICES = {
@@ -306,7 +309,7 @@ class Preprocessing:
             height, width = (_check_width("size", side, 8192) for side in data["size"])
             low, high = (float(limit) for limit in data["value_range"])
             fps = float(data["fps"])
-            if not (0 < fps <= 1000 and low < high):
+            if not (0 < fps <= 1000 and -1e6 < low < high < 1e6):
                 raise UsageError(f"preprocessing has fps {fps:g} and range {low:g} to {high:g}, which make no sense")
             return cls(
                 size=(height, width),
@@ -315,7 +318,7 @@ class Preprocessing:
                 frames=_check_width("frames", data["frames"], 1_000_000),
                 value_range=(low, high),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             if isinstance(error, UsageError):
                 raise
             raise UsageError(f"the preprocessing record is malformed: {error!r}") from None

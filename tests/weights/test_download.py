@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import email.utils
-import gzip
 import hashlib
-import http.server
 import io
 import json
 import os
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -20,7 +16,6 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -28,58 +23,28 @@ from movinet.errors import DownloadError
 from movinet.registry import Source
 from movinet.weights import download
 from movinet.weights.download import Fetched, fetch
-
-BODY = gzip.compress(os.urandom(300_000), mtime=0)
-OTHER = gzip.compress(os.urandom(300_000), mtime=0)
-HALF = len(BODY) // 2
-TAG, OTHER_TAG = '"one"', '"two"'
-PAGE = b"\n<!DOCTYPE html><html>please log in</html>"
-
-
-class Request(http.server.BaseHTTPRequestHandler):
-    """Answers with the next step of its path's script, and the last step from then on."""
-
-    server: Server
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self.server.seen.append((self.path, dict(self.headers)))
-        steps = self.server.scripts[self.path]
-        step = steps.pop(0) if len(steps) > 1 else steps[0]
-        self.close_connection = True
-        with contextlib.suppress(ConnectionError):
-            step(self)
-
-    def head(self, code: int = 200, /, **headers: object) -> None:
-        self.send_response(code)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), str(value))
-        self.send_header("Connection", "close")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Request)
-        self.scripts: dict[str, list[Callable[[Request], object]]] = {}
-        self.seen: list[tuple[str, dict[str, str]]] = []
-        self.pauses: list[float] = []
-
-    def source(self, *steps: Callable[[Request], object], path: str = "/file", kind: Any = "tensorflow") -> Source:
-        self.scripts[path] = list(steps)
-        return Source(kind, f"http://127.0.0.1:{self.server_address[1]}{path}", "model.tar.gz")
-
-    def fetch(self, *sources: Source, **options: Any) -> Fetched:
-        options = {"timeout": 5.0, "progress": False, "pauses": (1, 2, 4), "sleep": self.pauses.append, **options}
-        return fetch(sources, **options)
-
-    def handle_error(self, *_: Any) -> None:
-        pass
+from tests.weights.http_server import (
+    BODY,
+    HALF,
+    OTHER,
+    OTHER_TAG,
+    PAGE,
+    TAG,
+    Request,
+    Server,
+    changed,
+    cut_off,
+    drip,
+    drip_head,
+    good,
+    reset,
+    reset_midway,
+    sends,
+    silent,
+    slowly,
+    stall,
+    status,
+)
 
 
 @pytest.fixture
@@ -98,55 +63,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MOVINET_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
-
-
-# --- what a server can do ---
-
-
-def good(request: Request, body: bytes = BODY, tag: str = TAG) -> None:
-    """A decent server: ranges, If-Range, 416."""
-    start = 0
-    if "Range" in request.headers and request.headers.get("If-Range") in (None, tag):
-        start = int(request.headers["Range"].removeprefix("bytes=").rstrip("-"))
-        if start >= len(body):
-            request.head(416, Content_Range=f"bytes */{len(body)}", Content_Length=0)
-            return
-    span = {"Content_Range": f"bytes {start}-{len(body) - 1}/{len(body)}"} if start else {}
-    request.head(206 if start else 200, Content_Length=len(body) - start, ETag=tag, **span)
-    request.wfile.write(body[start:])
-
-
-def changed(request: Request) -> None:
-    good(request, OTHER, OTHER_TAG)
-
-
-def status(code: int, **headers: object) -> Callable[[Request], object]:
-    return lambda request: request.head(code, Content_Length=0, **headers)
-
-
-def sends(body: bytes, code: int = 200, **headers: object) -> Callable[[Request], object]:
-    def step(request: Request) -> None:
-        request.head(code, **{"Content_Length": len(body), **headers})
-        request.wfile.write(body)
-
-    return step
-
-
-def cut_off(request: Request) -> None:
-    request.head(200, Content_Length=len(BODY), ETag=TAG)
-    request.wfile.write(BODY[:HALF])
-
-
-def reset(request: Request) -> None:
-    request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    request.connection.close()
-
-
-def reset_midway(request: Request) -> None:
-    cut_off(request)
-    request.wfile.flush()
-    time.sleep(0.1)  # let the bytes arrive before the reset discards them
-    reset(request)
 
 
 def assert_whole(found: Fetched, body: bytes = BODY) -> None:
@@ -420,29 +336,6 @@ def test_too_large(server: Server, cache: Path) -> None:
 # --- servers that are slow ---
 
 
-def stall(request: Request) -> None:
-    cut_off(request)
-    request.server.released.wait(10)  # type: ignore[attr-defined]
-
-
-def drip(request: Request) -> None:
-    request.head(200, Content_Length=len(BODY), ETag=TAG)
-    for byte in BODY[:200]:
-        request.wfile.write(bytes([byte]))
-        time.sleep(0.02)
-
-
-def drip_head(request: Request) -> None:
-    request.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
-    for _ in range(200):
-        request.wfile.write(b"a")
-        time.sleep(0.02)
-
-
-def silent(request: Request) -> None:
-    request.server.released.wait(10)  # type: ignore[attr-defined]
-
-
 @pytest.mark.parametrize(
     ("trouble", "message", "tries"),
     [
@@ -624,13 +517,6 @@ def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
     assert download.cache_folder() == tmp_path / "movinet"
-
-
-def slowly(request: Request) -> None:
-    request.head(200, Content_Length=len(BODY), ETag=TAG)
-    for start in range(0, len(BODY), 30_000):
-        request.wfile.write(BODY[start : start + 30_000])
-        time.sleep(0.05)
 
 
 def test_two_processes_at_once(server: Server, cache: Path) -> None:

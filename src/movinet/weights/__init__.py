@@ -76,10 +76,7 @@ def detect(path: Path) -> Kind:
 
 
 def _holds_tflite(path: Path) -> bool:
-    """Whether an archive is one of those in which Kaggle delivers a single `.tflite` file."""
-    from movinet.weights import tflite
-
-    return tflite.is_archive(path)
+    return False
 
 
 def class_names(num_classes: int) -> tuple[str, ...] | None:
