@@ -1,0 +1,1 @@
+"""Video in and out: decode, sample by time, preprocess, draw and write. NumPy, PyAV and Pillow; no torch."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from movinet.errors import UsageError, VideoError
-from movinet.video.pictures import Convert, PictureReader, open_picture, pictures_in
+from movinet.video.pictures import Convert, PictureReader, pictures_in
 from movinet.video.source import Source, find_source
 from movinet.video.timing import DEFAULT_RATE, resample
 
@@ -82,7 +82,7 @@ class Video:
         self._closed = False
         self._frames = self._read()
         # Decoding the first frame here makes errors appear where the source is named, and the size true.
-        self._first = next(self._frames, None)
+        self._first: Frame | None = next(self._frames, None)
         if self._first is None:
             raise VideoError(reader.nothing())
         height, width = self._first.image.shape[:2]
@@ -140,10 +140,8 @@ class Video:
     @property
     def damage(self) -> Damage:
         """What could not be decoded so far; whether the file was cut short is known after the last frame."""
-        count, phrases = self._damage
+        count, phrases = self._reader.damage()
         return Damage(count, "; ".join(phrases))
-
-    _damage: tuple[int, list[str]] = (0, [])
 
     def __iter__(self) -> Video:
         return self
@@ -171,8 +169,27 @@ class Video:
             self._frames.close()
             self._reader.close()
 
-    def _read(self) -> Iterator[Frame]:
-        raise NotImplementedError
+    def _read(self) -> Generator[Frame]:
+        reader, fps = self._reader, self._fps
+        if fps is None:
+            index = 0
+            for time, convert in reader:
+                image = convert()
+                if image is not None:
+                    yield Frame(image, time, index)
+                    index += 1
+            return
+        # Only frames that are shown are converted to RGB. One that is shown again is converted again, so that no two
+        # frames share memory that a caller may draw on.
+        good: Convert | None = None
+        for index, convert in resample(reader, fps, reader.last_duration):
+            image = convert()
+            if image is not None:
+                good = convert
+            elif good is not None:
+                image = good()
+            if image is not None:
+                yield Frame(image, index / fps, index)
 
     def _count(self) -> int | None:
         reader = self._reader
@@ -182,3 +199,70 @@ class Video:
             return max(1, math.ceil(reader.duration * self._fps - 1e-3))
         # The header's own number comes last: in AVI it counts empty packets too.
         return max(1, round(reader.duration * reader.rate)) if reader.rate else reader.frames
+
+
+def open_video(
+    source: str | int | os.PathLike[str],
+    *,
+    fps: float | None = None,
+    pictures_fps: float = DEFAULT_RATE,
+    max_pixels: int = MAX_PIXELS,
+    timeout: float = TIMEOUT,
+) -> Video:
+    """Open a source and decode its first frame.
+
+    `source` is a file that FFmpeg reads (animated GIF included), a picture, a folder of pictures (in natural order,
+    `pictures_fps` of them per second), a camera number (`0` or `"0"`), or an address (`http(s)://`, `rtsp(s)://`,
+    `rtmp(s)://`). Rotation is honoured; transparent parts are black (VP8 and VP9 hide their alpha: theirs show the
+    colour beneath); the pixel aspect ratio is not applied; sound and subtitles are ignored; frame sizes may change in
+    the middle. `Frame.time` starts at 0 and rises; `movinet.video.timing.Clock` tells how bad timestamps are repaired.
+
+    With `fps` the video is sampled by time, as converting it to a constant rate does: frame n is the one shown at
+    n / fps seconds (the last one that began before or at that time), repeated where the source is slower, and
+    `Frame.time` is n / fps. Without it every frame comes.
+
+    `max_pixels` limits the size of a frame; an address that is silent for `timeout` seconds is given up.
+    Raises `VideoError` with one sentence that names the source, and `UsageError` for an `fps` that makes no sense.
+    """
+    for name, rate in (("fps", fps), ("pictures_fps", pictures_fps)):
+        if rate is not None and not 0 < rate <= 1000:
+            raise UsageError(f"{name} is {rate}; it must be above 0 and at most 1000 frames per second")
+    found = find_source(source)
+    if found.kind == "folder":
+        assert found.path is not None
+        return Video(found.name, PictureReader(found.name, pictures_in(found.path), pictures_fps, max_pixels), fps)
+    if found.kind == "picture":
+        return _open_picture(found, fps, pictures_fps, max_pixels, timeout)
+    return _open_ffmpeg(found, fps, max_pixels, timeout)
+
+
+def _open_picture(found: Source, fps: float | None, pictures_fps: float, max_pixels: int, timeout: float) -> Video:
+    assert found.path is not None
+    try:
+        return Video(found.name, PictureReader(found.name, [found.path], pictures_fps, max_pixels), fps)
+    except VideoError as error:
+        # FFmpeg goes by content, not by name, and shows what there is of a picture that was cut.
+        try:
+            return _open_ffmpeg(found, fps, max_pixels, timeout)
+        except VideoError:
+            raise error from None
+
+
+def _open_ffmpeg(found: Source, fps: float | None, max_pixels: int, timeout: float) -> Video:
+    from movinet.video.ffmpeg import FFmpegReader  # PyAV takes a tenth of a second to import
+
+    reader = FFmpegReader(found, max_pixels, timeout)
+    try:
+        return Video(found.name, reader, fps)
+    except BaseException:
+        reader.close()
+        raise
+
+
+def probe(source: str | int | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, timeout: float = TIMEOUT) -> VideoInfo:
+    """What a source says about itself, and that its first frame decodes; nothing more is read.
+
+    Raises `VideoError` like `open_video`.
+    """
+    with open_video(source, max_pixels=max_pixels, timeout=timeout) as video:
+        return video.info

@@ -40,7 +40,8 @@ class FFmpegReader:
         self.timeout = timeout
         self.broken = self.corrupt = self.encrypted = 0
         self._reformatter = VideoReformatter()
-        self._end = 0.0  # of the last frame, in seconds
+        self._time = self._end = 0.0  # of the last frame, in seconds
+        self._complete = False
         self.container: Any = self._open()
         try:
             self.stream = self._choose()
@@ -159,6 +160,7 @@ class FFmpegReader:
             self._end = time + (duration if 0 < duration <= longest else self._clock.step)
             self._time = time
             yield time, functools.partial(self._convert, frame)
+        self._complete = True
 
     def _decoded(self) -> Iterator[Any]:
         for packet in self._packets():
@@ -224,7 +226,7 @@ class FFmpegReader:
             phrases.append(f"{self.encrypted} frames are encrypted")
         count = self.broken + self.corrupt + self.encrypted
         declared = self.duration
-        if not self.live and declared is not None and self._end < declared - max(1.0, declared / 10):
+        if self._complete and not self.live and declared is not None and self._end < declared - max(1.0, declared / 10):
             phrases.append(f"the picture ends at {self._end:.1f} s of {declared:.1f} s")
             count += 1
         return count, phrases
@@ -262,8 +264,7 @@ def _is_picture(stream: Any) -> bool:
 
 
 def _is_encrypted(packet: Any) -> bool:
-    sides = getattr(packet, "iter_sidedata", None)
-    return sides is not None and any(side.data_type == "encryption_info" for side in sides())
+    return bool(_safe(lambda: packet.has_sidedata("encryption_info")))
 
 
 def _clock_text(text: str) -> float:

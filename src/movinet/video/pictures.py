@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -115,7 +116,17 @@ class PictureReader:
                     if picture.format in ("PNG", "WEBP") and getattr(picture, "n_frames", 1) > 1:
                         yield from self._animation(picture)
                         return
-                yield index * (self.last_duration()), lambda picture=picture: to_rgb(picture)  # type: ignore[misc]
+            yield index * self._last, functools.partial(self._load, path)
+
+    def _load(self, path: Path) -> Rgb | None:
+        picture = open_picture(path, self.max_pixels)
+        image = None
+        if picture is not None:
+            with picture:
+                image = to_rgb(picture)
+        if image is None:
+            self.broken += 1
+        return image
 
     def _animation(self, picture: Image.Image) -> Iterator[tuple[float, Convert]]:
         """Frames of an animated PNG or WebP, each decoded at once: Pillow builds every frame on the one before."""
@@ -124,12 +135,14 @@ class PictureReader:
             try:
                 picture.seek(index)
                 picture.load()
+                image = to_rgb(picture)
             except _BROKEN:
+                image = None
+            if image is None:
                 self.broken += 1
                 return
-            image = to_rgb(picture)
             self._last = (float(picture.info.get("duration", 0)) or 100.0) / 1000  # browsers take 0 for 100 ms
-            yield time, lambda image=image: image  # type: ignore[misc]
+            yield time, image.copy
             time += self._last
 
     def last_duration(self) -> float:

@@ -95,6 +95,11 @@ def _complete(weights: Weights) -> Weights:
     if preprocessing is None and weights.name in REGISTRY:
         preprocessing = REGISTRY[weights.name].preprocessing
         provenance.setdefault("preprocessing", f"assumed: that published for {weights.name}")
+        size = provenance.get("input_size")
+        if size and tuple(size) != preprocessing.size:
+            # The graph says which size it was exported for; the margin of the crop stays in proportion.
+            short = round(min(size) * preprocessing.resize / min(preprocessing.size))
+            preprocessing = dataclasses.replace(preprocessing, size=(size[0], size[1]), resize=short)
     if labels is None and (labels := class_names(weights.config.num_classes)):
         provenance.setdefault("labels", f"assumed: Kinetics {weights.config.num_classes}, by the number of classes")
     return dataclasses.replace(weights, preprocessing=preprocessing, labels=labels, provenance=provenance)
