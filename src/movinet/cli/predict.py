@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from movinet.stream import Prediction
     from movinet.video import Video
 
-PICTURES = (".png", ".jpg", ".jpeg")
 DEFAULT_MODEL = "movinet_a0_stream"
 
 
@@ -58,21 +57,23 @@ def run(options: argparse.Namespace) -> int:
 
     if options.top < 1:
         raise UsageError(f"--top is {options.top}; it must be at least 1")
+    is_file = Path(options.video).exists()
     for out in options.save:
-        check_output(out)
-        if Path(options.video).exists() and out.exists() and out.samefile(options.video):
+        check_output(out, "picture" if _is_picture(out) else "video")
+        if is_file and out.exists() and out.samefile(options.video):
             raise UsageError(f"--save {out} is the video itself; give another name")
-    # The cheap question first: whether there is a video at all, before a model is loaded or downloaded for it.
-    open_video(options.video).close()
+    if is_file:
+        # The cheap question first: is there anything to see, before a model is loaded or downloaded for it?
+        open_video(options.video).close()
     model = _model(options)
     labels = _labels(options, model)
-    history = _History(keep_logits=any(out.suffix.lower() in PICTURES for out in options.save))
+    history = _History(keep_logits=any(map(_is_picture, options.save)))
     with open_video(options.video, fps=sampling_rate(model)) as video:
-        if any(out.suffix.lower() not in PICTURES for out in options.save) and video.live:
+        if video.live and not all(map(_is_picture, options.save)):
             raise UsageError("--save of a video needs a file as its source; save a picture of a live one")
         shown = _Shown(options, video)
         try:
-            for prediction in follow(video, model, labels=labels, top=max(options.top, 5)):
+            for prediction in follow(video, model, labels=labels, top=options.top):
                 history.add(prediction)
                 shown.step(prediction)
         except KeyboardInterrupt:
@@ -83,9 +84,9 @@ def run(options: argparse.Namespace) -> int:
     assert history.last is not None  # a video without a frame has raised
     shown.answer(history, model)
     if video.damage:
-        print(f"note: {video.damage}", file=sys.stderr)
+        print(f"note: {options.video} is damaged: {video.damage.text}", file=sys.stderr)
     for out in options.save:
-        _save(out, options, history, labels or _labels_of(model))
+        _save(out, options, history, labels if labels is not None else model.labels)
         print(f"saved: {out}", file=sys.stderr)
     return 0
 
@@ -116,8 +117,11 @@ def _labels(options: argparse.Namespace, model: MoViNet | Ensemble) -> Sequence[
     return common.read_labels(options.labels, first.config.num_classes) if options.labels is not None else None
 
 
-def _labels_of(model: MoViNet | Ensemble) -> Sequence[str] | None:
-    return model.labels
+def _is_picture(path: Path) -> bool:
+    """Whether a path asks for the picture of the probabilities, not for a video."""
+    from movinet.video.write import PICTURE_SUFFIXES
+
+    return path.suffix.lower() in PICTURE_SUFFIXES
 
 
 @dataclass
@@ -137,7 +141,7 @@ class _History:
 
         self.last = prediction
         self.times.append(prediction.time)
-        self.tops.append(prediction.top[:5])
+        self.tops.append(prediction.top)
         if self.keep_logits:
             self.probabilities.append(softmax(prediction.logits).astype(np.float32))
 
@@ -156,7 +160,7 @@ class _Shown:
     def step(self, prediction: Prediction) -> None:
         """Draw the bars anew, and print a line if one is due."""
         self.count += 1
-        top = prediction.top[: self.options.top]
+        top = prediction.top
         every = self.options.every
         if every is not None and prediction.time >= self.next - 1e-6:
             self.next = max(self.next + every, prediction.time - prediction.time % every + every)
@@ -178,7 +182,7 @@ class _Shown:
         """The last word."""
         last = history.last
         assert last is not None
-        top = last.top[: self.options.top]
+        top = last.top
         if self.options.json:
             record = {"answer": last.label, "time": round(last.time, 3), "frames": self.count, "top": _top(top)}
             print(json.dumps({**record, "video": str(self.options.video), "model": model.name}), flush=True)
@@ -198,34 +202,29 @@ def _save(out: Path, options: argparse.Namespace, history: _History, labels: Seq
 
     from movinet.video import save_picture, timeline
 
-    if out.suffix.lower() in PICTURES:
+    if _is_picture(out):
         probabilities = np.stack(history.probabilities)
         names = labels if labels is not None else [f"class {i}" for i in range(probabilities.shape[1])]
-        save_picture(out, timeline(np.asarray(history.times), probabilities, names))
-        return
-    _save_video(out, options, history)
+        title = Path(options.video).name if Path(options.video).exists() else str(options.video)
+        save_picture(out, timeline(history.times, probabilities, names, title=title))
+    else:
+        _save_video(out, options, history)
 
 
 def _save_video(out: Path, options: argparse.Namespace, history: _History) -> None:
     """The video once more at its own rate, each frame with the prediction that was the latest at its time."""
-    from movinet.video import VideoWriter, annotate, open_video
+    from movinet.video import VideoWriter, draw_predictions, open_video, probe, resize_bilinear
 
+    rate = min(probe(options.video).rate or 25.0, 60.0)
     live = Live()
     index = 0
-    with open_video(options.video) as video:
-        rate = min(video.rate or 25.0, 10.0 if out.suffix.lower() == ".gif" else 60.0)
     with open_video(options.video, fps=rate) as video:
-        writer: VideoWriter | None = None
-        try:
+        size = (video.height, video.width)
+        with VideoWriter(out, size, rate) as writer:
             for frame in video:
                 while index + 1 < len(history.times) and history.times[index + 1] <= frame.time + 1e-6:
                     index += 1
-                if writer is None:
-                    height, width = frame.image.shape[:2]
-                    writer = VideoWriter(out, (width, height), rate).__enter__()
-                writer.write(annotate(frame.image, history.tops[index][: options.top], frame.time))
+                image = frame.image if frame.image.shape[:2] == size else resize_bilinear(frame.image, size)
+                writer.write(draw_predictions(image, history.tops[index], frame.time, top=options.top))
                 live.show([f"  writing {out.name}: {frame.time:.1f} s"])
-        finally:
-            live.clear()
-            if writer is not None:
-                writer.__exit__(*sys.exc_info())
+    live.clear()

@@ -232,14 +232,14 @@ def open_video(
         assert found.path is not None
         return Video(found.name, PictureReader(found.name, pictures_in(found.path), pictures_fps, max_pixels), fps)
     if found.kind == "picture":
-        return _open_picture(found, fps, pictures_fps, max_pixels, timeout)
+        return _open_picture(found, fps, max_pixels, timeout)
     return _open_ffmpeg(found, fps, max_pixels, timeout)
 
 
-def _open_picture(found: Source, fps: float | None, pictures_fps: float, max_pixels: int, timeout: float) -> Video:
+def _open_picture(found: Source, fps: float | None, max_pixels: int, timeout: float) -> Video:
     assert found.path is not None
     try:
-        return Video(found.name, PictureReader(found.name, [found.path], pictures_fps, max_pixels), fps)
+        return Video(found.name, PictureReader(found.name, [found.path], None, max_pixels), fps)
     except VideoError as error:
         # FFmpeg goes by content, not by name, and shows what there is of a picture that was cut.
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import av.error
@@ -42,8 +42,10 @@ class FFmpegReader:
         self._reformatter = VideoReformatter()
         self._time = self._end = 0.0  # of the last frame, in seconds
         self._complete = False
-        self.container: Any = self._open()
+        self._file: BinaryIO | None = None
+        self.container: Any = None
         try:
+            self.container = self._open()
             self.stream = self._choose()
             self._describe()
         except BaseException:
@@ -57,14 +59,12 @@ class FFmpegReader:
         options = {"max_pixels": str(self.max_pixels), "pattern_type": "none"}
         if source.kind == "address":
             options["rtsp_flags"] = "prefer_tcp"  # lost UDP packets are grey smears in the picture
-        if source.live:
-            options["fflags"] = "nobuffer"
         target: Any = source.target
         try:
             target.encode()
         except UnicodeEncodeError:  # a file name that is no UTF-8: FFmpeg gets the open file instead
             assert source.path is not None
-            target = source.path.open("rb")
+            target = self._file = source.path.open("rb")
         try:
             container: Any = av.open(
                 target,
@@ -109,7 +109,9 @@ class FFmpegReader:
         known = [stream for stream in videos if stream.codec_context is not None]
         if not known:
             tag = _safe(lambda: videos[0].codec_tag) or "unknown"
-            raise VideoError(f"the video in {self.name!r} has a codec ({tag}) that FFmpeg cannot decode; convert it first")
+            raise VideoError(
+                f"the video in {self.name!r} has a codec ({tag}) that FFmpeg cannot decode; convert it first"
+            )
         best = _safe(lambda: self.container.streams.best("video"))
         for stream in known:
             if best is not None and stream.index == best.index:
@@ -193,7 +195,7 @@ class FFmpegReader:
         """Upright RGB of a decoded frame; None if FFmpeg cannot convert it."""
         try:
             alpha = any(component.is_alpha for component in frame.format.components)
-            rgb = self._reformatter.reformat(frame, format="rgba" if alpha else "rgb24")
+            rgb: Any = self._reformatter.reformat(frame, format="rgba" if alpha else "rgb24")
             image: Rgb = rgb.to_ndarray()
         except _ERRORS:
             self.broken += 1
@@ -241,7 +243,10 @@ class FFmpegReader:
 
     def close(self) -> None:
         """Free the decoder and the file."""
-        self.container.close()
+        if self.container is not None:
+            self.container.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def upright(image: Rgb, matrix: tuple[int, int, int, int]) -> Rgb:

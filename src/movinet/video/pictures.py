@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from movinet.errors import VideoError
 from movinet.video.source import PICTURE_SUFFIXES
+from movinet.video.timing import DEFAULT_RATE
 
 Rgb = NDArray[np.uint8]
 Convert = Callable[[], Rgb | None]  # None: this frame turns out to be damaged
@@ -24,7 +25,9 @@ _BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombEr
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Sorts `frame2` before `frame10`, without regard to case."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"[0-9]+|[^0-9]+", name.lower())]
+    return [
+        (0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"[0-9]+|[^0-9]+", name.lower())
+    ]
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -86,23 +89,23 @@ def over_black(rgba: Rgb) -> Rgb:
 
 
 class PictureReader:
-    """Frames of pictures: `(seconds, convert)` in order. Broken files are skipped and counted."""
+    """Frames of one picture (`rate` None) or of a folder of them: `(seconds, convert)` in order.
+
+    Broken files of a folder are skipped and counted.
+    """
 
     codec = "picture"
     live = False
 
-    def __init__(self, name: str, paths: list[Path], rate: float, max_pixels: int) -> None:
+    def __init__(self, name: str, paths: list[Path], rate: float | None, max_pixels: int) -> None:
         self.name = name
         self.paths = paths
         self.max_pixels = max_pixels
         self.broken = 0
-        self.rate: float | None = rate
+        self.rate = rate
         self.frames: int | None = len(paths)
-        self.duration: float | None = len(paths) / rate
-        self._last = 1 / rate
-        if len(paths) == 1:
-            self.rate = None
-            self.duration = None
+        self.duration = None if rate is None else len(paths) / rate
+        self._last = 1 / (rate or DEFAULT_RATE)
 
     def __iter__(self) -> Iterator[tuple[float, Convert]]:
         for index, path in enumerate(self.paths):
@@ -111,7 +114,7 @@ class PictureReader:
                 self.broken += 1
                 continue
             with picture:
-                if len(self.paths) == 1:
+                if self.rate is None:
                     self.codec = (picture.format or "picture").lower()
                     if picture.format in ("PNG", "WEBP") and getattr(picture, "n_frames", 1) > 1:
                         yield from self._animation(picture)
@@ -131,7 +134,8 @@ class PictureReader:
     def _animation(self, picture: Image.Image) -> Iterator[tuple[float, Convert]]:
         """Frames of an animated PNG or WebP, each decoded at once: Pillow builds every frame on the one before."""
         time = 0.0
-        for index in range(getattr(picture, "n_frames", 1)):
+        self.frames = int(getattr(picture, "n_frames", 1))
+        for index in range(self.frames):
             try:
                 picture.seek(index)
                 picture.load()
@@ -155,9 +159,9 @@ class PictureReader:
 
     def nothing(self) -> str:
         """Why no frame came out."""
-        if len(self.paths) == 1:
+        if self.rate is None:
             return f"{self.name!r} is not a picture or video that can be decoded; check it in a viewer"
-        return f"none of the {len(self.paths)} pictures in {self.name!r} can be decoded; check one of them in a viewer"
+        return f"none of the pictures in {self.name!r} can be decoded; check one of them in a viewer"
 
     def close(self) -> None:
         """Nothing stays open between frames."""

@@ -93,8 +93,8 @@ def three_crops(images: Images, size: tuple[int, int]) -> Images:
     """Start, middle and end of the long side: uint8 (frames, height, width, channels) to (3 * frames, *size, channels).
 
     As in the reference, all frames of the first crop come first, and the short side is cut at its start, not at its
-    middle (it has nothing to spare when the images were resized to the size of the crop). Raises `UsageError` for images smaller than
-    `size`, and for an array of another type or shape.
+    middle (it has nothing to spare when the images were resized to the size of the crop). Raises `UsageError` for
+    images smaller than `size`, and for an array of another type or shape.
     """
     _check_images(images)
     _check_size(size)

@@ -79,19 +79,22 @@ def _hint(text: str) -> str:
 def _camera(number: int) -> Source:
     if number < 0:
         raise VideoError(f"{number} is no camera number; the first camera is 0")
-    if sys.platform == "linux":
+    platform: str = sys.platform
+    if platform == "linux":
         return _device(f"/dev/video{number}", f"camera {number}")
-    if sys.platform == "darwin":
+    if platform == "darwin":
         return Source("camera", f"camera {number}", f"{number}:none", format="avfoundation")
-    if sys.platform == "win32":
+    if platform == "win32":
         return Source("camera", f"camera {number}", f"video={_windows_camera(number)}", format="dshow")
-    raise VideoError(f"cameras are not supported on {sys.platform}; give a file or an address")
+    raise VideoError(f"cameras are not supported on {platform}; give a file or an address")
 
 
 def _device(path: str, name: str | None = None) -> Source:
     if not Path(path).exists():
         found = sorted(entry.name for entry in Path("/dev").glob("video*"))
-        there = f"this machine has {', '.join('/dev/' + entry for entry in found)}" if found else "no camera is connected"
+        there = (
+            f"this machine has {', '.join('/dev/' + entry for entry in found)}" if found else "no camera is connected"
+        )
         raise VideoError(f"there is no {name or 'camera'} ({path}): {there}")
     return Source("camera", name or path, path, format="v4l2")
 

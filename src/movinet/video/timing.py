@@ -77,7 +77,7 @@ class Clock:
 def resample(
     timed: Iterable[tuple[float, Item]], fps: float, last_duration: Callable[[], float]
 ) -> Iterator[tuple[int, Item]]:
-    """Sample items by time: (n, the item shown at n / fps seconds) for n = 0, 1, ... until the last item's time is over.
+    """Sample items by time: (n, the item shown at n / fps seconds), n = 0, 1, ... until the last item's time is over.
 
     `timed` holds (seconds, item) with rising times from 0; an item is shown from its time (less a millisecond, for
     containers that round) until the next one's, so that a slow source repeats items and a fast one skips some. This is

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -19,7 +20,7 @@ from movinet.weights.names import Weights, check_tensors, identify, parameter_sh
 
 __all__ = ["Kind", "Weights", "check_tensors", "class_names", "detect", "identify", "parameter_shapes", "read"]
 
-Kind = Literal["tensorflow", "tflite", "port", "own"]
+Kind = Literal["archive", "tensorflow", "tflite", "port", "own"]
 
 
 def read(path: str | os.PathLike[str], *, config: ModelConfig | None = None) -> Weights:
@@ -33,16 +34,55 @@ def read(path: str | os.PathLike[str], *, config: ModelConfig | None = None) -> 
     Raises `WeightsError` naming the file, and the tensor where one is at fault.
     """
     path = Path(path)
-    kind = detect(path)
-    if kind == "tensorflow":
-        from movinet.weights import tensorflow as reader
-    elif kind == "tflite":
-        from movinet.weights import tflite as reader  # type: ignore[no-redef]
-    elif kind == "port":
-        from movinet.weights import port as reader  # type: ignore[no-redef]
-    else:
-        from movinet.weights import own as reader  # type: ignore[no-redef]
-    return _complete(reader.read(path, config=config))
+    if detect(path) == "archive":
+        from movinet.weights.archive import unpacked
+
+        with unpacked(path) as folder:
+            return _complete(_read_archive(folder, path, config))
+    return _complete(_READERS[detect(path)](path, config))
+
+
+def _tensorflow(path: Path, config: ModelConfig | None) -> Weights:
+    from movinet.weights import tensorflow
+
+    return tensorflow.read(path, config=config)
+
+
+def _tflite(path: Path, config: ModelConfig | None) -> Weights:
+    from movinet.weights import tflite
+
+    return tflite.read(path, config=config)
+
+
+def _port(path: Path, config: ModelConfig | None) -> Weights:
+    from movinet.weights import port
+
+    return port.read(path, config=config)
+
+
+def _own(path: Path, config: ModelConfig | None) -> Weights:
+    from movinet.weights import own
+
+    return own.read(path, config=config)
+
+
+_READERS: dict[Kind, Callable[[Path, ModelConfig | None], Weights]] = {
+    "tensorflow": _tensorflow,
+    "tflite": _tflite,
+    "port": _port,
+    "own": _own,
+}
+
+
+def _read_archive(folder: Path, path: Path, config: ModelConfig | None) -> Weights:
+    """What an archive held: a checkpoint, a SavedModel, or (as Kaggle delivers them) one `.tflite` file."""
+    from movinet.weights import tensorflow
+
+    lite = list(folder.rglob("*.tflite"))
+    if len(lite) == 1 and not any(folder.rglob("*.index")):
+        weights = _tflite(lite[0], config)
+        return dataclasses.replace(weights, provenance={**weights.provenance, "file": path.name})
+    return tensorflow.read(folder, config=config, source=str(path))
 
 
 def detect(path: Path) -> Kind:
@@ -56,13 +96,15 @@ def detect(path: Path) -> Kind:
         with path.open("rb") as file:
             head = file.read(512)
     except (OSError, ValueError) as error:
+        if isinstance(error, WeightsError):
+            raise
         raise WeightsError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}") from None
     if not head:
         raise WeightsError(f"{path} is empty; download or copy it again")
     if head[4:8] == b"TFL3":
         return "tflite"
     if head[:2] == b"\x1f\x8b" or head[257:262] == b"ustar":
-        return "tflite" if _holds_tflite(path) else "tensorflow"
+        return "archive"
     if path.suffix == ".index":
         return "tensorflow"
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size:
@@ -73,10 +115,6 @@ def detect(path: Path) -> Kind:
         f"{path} is of no kind that can be read: expected a TensorFlow checkpoint (.tar.gz, folder, .index), a .tflite"
         " file, a .pth of the PyTorch port, or a .safetensors of this package"
     )
-
-
-def _holds_tflite(path: Path) -> bool:
-    return False
 
 
 def class_names(num_classes: int) -> tuple[str, ...] | None:
