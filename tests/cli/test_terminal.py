@@ -17,7 +17,9 @@ def test_a_bar_grows_by_eighths() -> None:
     assert [bar(i / 16, 2).rstrip() for i in (0, 1, 8, 9, 16)] == ["", "▏", "█", "█▏", "██"]
 
 
-@pytest.mark.parametrize("text", ["", "walk", "a very long label indeed", "カメラを持つ人", "e\u0301toile", "a\x1b[2Jb\n"])
+@pytest.mark.parametrize(
+    "text", ["", "walk", "a very long label indeed", "カメラを持つ人", "e\u0301toile", "a\x1b[2Jb\n"]
+)
 @pytest.mark.parametrize("width", [1, 5, 12, 40])
 def test_text_fits_its_columns_and_cannot_steer_the_terminal(text: str, width: int) -> None:
     fitted = shorten(text, width)

@@ -39,11 +39,12 @@ def run(options: argparse.Namespace) -> int:
     from movinet.registry import REGISTRY
 
     if options.source in REGISTRY and not Path(options.source).exists():
+        if members := REGISTRY[options.source].members:
+            raise UsageError(f"{options.source} is an ensemble; convert its members: {', '.join(members)}")
         model = create_model(options.source, pretrained=True, gate=options.gate)
     else:
         model = create_model(options.model, pretrained=options.source, gate=options.gate)
-    if not isinstance(model, MoViNet):
-        raise UsageError(f"{options.source} is an ensemble; convert its members one by one")
+    assert isinstance(model, MoViNet)
     if options.labels is not None:
         model.labels = common.read_labels(options.labels, model.config.num_classes)
     save_model(model, options.out)
