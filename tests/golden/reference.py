@@ -48,3 +48,10 @@ def clip(name: str, shape: tuple[int, ...]) -> torch.Tensor:
 def tolerance(logits: np.ndarray) -> float:
     """2e-5 times the larger of 1 and the standard deviation of the logits."""
     return 2e-5 * max(1.0, float(logits.std()))
+
+
+@functools.cache
+def arrays(path: str) -> dict[str, np.ndarray]:
+    """All arrays of an `.npz`."""
+    with np.load(GOLDEN / path) as file:
+        return dict(file)

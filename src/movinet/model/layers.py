@@ -56,26 +56,11 @@ def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm with the reference's constants; its moving variance takes batch variances without Bessel's correction.
-
-    The reference trains on 5-D tensors, for which TensorFlow has no fused kernel and so no correction.
-    """
+    """Batch norm with the reference's constants; the moving variance carries Bessel's correction, as there."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=1e-3, momentum=0.01)
         self.register_buffer("num_batches_tracked", None)  # the momentum is constant
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(rows, channels, height, width) -> the same."""
-        if not self.training or self.running_var is None:
-            return super().forward(x)
-        before = self.running_var.clone()
-        x_normed = super().forward(x)
-        count = x.numel() // x.shape[1]
-        with torch.no_grad():
-            kept = before * (1 - (self.momentum or 0.0))
-            self.running_var.sub_((self.running_var - kept) / count)
-        return x_normed
 
     def reset_running_stats(self) -> None:
         """Moving mean 0, moving variance 1."""

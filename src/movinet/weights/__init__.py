@@ -6,9 +6,11 @@ port's pickles borrows torch's safe loader) and refuses what is truncated, corru
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -34,11 +36,6 @@ def read(path: str | os.PathLike[str], *, config: ModelConfig | None = None) -> 
     Raises `WeightsError` naming the file, and the tensor where one is at fault.
     """
     path = Path(path)
-    if detect(path) == "archive":
-        from movinet.weights.archive import unpacked
-
-        with unpacked(path) as folder:
-            return _complete(_read_archive(folder, path, config))
     return _complete(_READERS[detect(path)](path, config))
 
 
@@ -66,23 +63,49 @@ def _own(path: Path, config: ModelConfig | None) -> Weights:
     return own.read(path, config=config)
 
 
+def _archive(path: Path, config: ModelConfig | None) -> Weights:
+    """A checkpoint, a SavedModel, or (as Kaggle delivers them) one `.tflite` file in an archive."""
+    try:
+        return _tensorflow(path, config)
+    except WeightsError:
+        with contextlib.ExitStack() as stack:
+            lite = _only_tflite(path, stack)
+            if lite is None:
+                raise
+            weights = _tflite(lite, config)
+    return dataclasses.replace(weights, provenance={**weights.provenance, "file": path.name})
+
+
+def _only_tflite(path: Path, stack: contextlib.ExitStack) -> Path | None:
+    """A private copy of the one `.tflite` file of an archive, for as long as `stack` is open; None if there is none."""
+    from movinet.weights.bundle import DamagedError, open_tar
+
+    try:
+        tree = open_tar(path, stack)
+    except (DamagedError, WeightsError, OSError):
+        return None
+
+    def files(folder: str) -> Iterator[str]:
+        here, below = tree.children(folder)
+        yield from (folder + name for name in here)
+        for name in below:
+            yield from files(f"{folder}{name}/")
+
+    members = [name for name in files("") if name.endswith(".tflite")]
+    if len(members) != 1:
+        return None
+    copy = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="movinet-"))) / "model.tflite"
+    copy.write_bytes(tree.read(members[0], 0, tree.size(members[0])).tobytes())
+    return copy
+
+
 _READERS: dict[Kind, Callable[[Path, ModelConfig | None], Weights]] = {
+    "archive": _archive,
     "tensorflow": _tensorflow,
     "tflite": _tflite,
     "port": _port,
     "own": _own,
 }
-
-
-def _read_archive(folder: Path, path: Path, config: ModelConfig | None) -> Weights:
-    """What an archive held: a checkpoint, a SavedModel, or (as Kaggle delivers them) one `.tflite` file."""
-    from movinet.weights import tensorflow
-
-    lite = list(folder.rglob("*.tflite"))
-    if len(lite) == 1 and not any(folder.rglob("*.index")):
-        weights = _tflite(lite[0], config)
-        return dataclasses.replace(weights, provenance={**weights.provenance, "file": path.name})
-    return tensorflow.read(folder, config=config, source=str(path))
 
 
 def detect(path: Path) -> Kind:
