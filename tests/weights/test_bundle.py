@@ -202,6 +202,13 @@ def test_a_tensor_of_several_strings(tmp_path: Path) -> None:
     assert opened(prefix).read_strings("x") == values
 
 
+def test_the_lengths_of_strings_have_a_checksum_of_their_own(tmp_path: Path) -> None:
+    plain, wrong, text = (3).to_bytes(4, "little"), bytes(4), b"abc"
+    content = b"\x03" + wrong + text
+    crc = masked_crc32c(plain + wrong + text)
+    refused(one_entry(tmp_path, writer.entry(7, (), 0, 0, len(content), crc), content), "checksum")
+
+
 def one_entry(folder: Path, entry: bytes, data: bytes = bytes(16), header: bytes | None = None) -> Path:
     """A bundle with the single key "x"."""
     pairs = [(b"", writer.header() if header is None else header), (b"x", entry)]
@@ -462,14 +469,30 @@ def test_hostile_tar_files_are_refused(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["hostile.tar", "saved"]
 
 
-@pytest.mark.parametrize("size", [b"77777777777\0", b"\x80" + b"\xff" * 11, b"-1         \0", b"0x10       \0"])
-def test_absurd_sizes_in_tar_files_are_refused(saved: Path, tmp_path: Path, size: bytes) -> None:
+@pytest.mark.parametrize(
+    ("size", "word"),
+    [
+        (b"77777777777\0", "runs beyond its end"),
+        (b"\x80" + b"\xff" * 11, "damaged header"),
+        (b"-1         \0", "damaged header"),
+        (b"0x10       \0", "damaged header"),
+    ],
+)
+def test_absurd_sizes_in_tar_files_are_refused(saved: Path, tmp_path: Path, size: bytes, word: str) -> None:
     data = bytearray(pack(saved, tmp_path / "x.tar", mode="w").read_bytes())
     data[512 + 124 : 512 + 136] = size
     total = sum(data[512 : 512 + 148]) + 8 * 32 + sum(data[512 + 156 : 1024])
     data[512 + 148 : 512 + 156] = b"%06o\0 " % total
     (tmp_path / "x.tar").write_bytes(data)
-    with pytest.raises(WeightsError, match=r"x\.tar"):
+    with pytest.raises(WeightsError, match=rf"x\.tar: .*{word}"):
+        read_one(tmp_path / "x.tar")
+
+
+def test_a_damaged_tar_header_is_refused(saved: Path, tmp_path: Path) -> None:
+    data = bytearray(pack(saved, tmp_path / "x.tar", mode="w").read_bytes())
+    data[512 + 100] ^= 1  # of the mode, which means nothing here
+    (tmp_path / "x.tar").write_bytes(data)
+    with pytest.raises(WeightsError, match=r"x\.tar: .*damaged header"):
         read_one(tmp_path / "x.tar")
 
 

@@ -214,16 +214,16 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def far(nodes: list[bytes]) -> list[bytes]:
-    """A dropout of 0.2 and a scale of 0.5 that are no gate, before what is meant."""
+    """Dropouts and scales of 0.2 and 0.5 that are no gate, before what is meant."""
     rate = writer.node("rate", "Const", value=0.2)
     half = writer.node("one_half", "Const", value=0.5)
-    return [
-        rate,
-        half,
+    others = [
         writer.node("dropped", "Mul", ["y", "rate"]),
-        writer.node("m", "Mul", ["y", "one_half"]),
-        *nodes,
+        writer.node("shifted", "AddV2", ["dropped", "rate"]),
+        writer.node("halved", "Mul", ["y", "one_half"]),
+        writer.node("biased", "AddV2", ["halved", "one_half"]),
     ]
+    return [rate, half, *others, *nodes]
 
 
 @pytest.mark.parametrize(
