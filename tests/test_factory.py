@@ -17,6 +17,7 @@ from movinet.weights import class_names, detect, own, read
 from movinet.weights.download import Fetched
 from movinet.weights.names import Weights
 from tests.models import small_clip, small_copy
+from tests.shared import SHARED, needs_shared
 
 
 def saved(path: Path, name: str, num_classes: int = 600, gate: Gate | None = None) -> Path:
@@ -164,6 +165,30 @@ def test_kinds_are_told_by_content(tmp_path: Path) -> None:
         odd.write_bytes(content)
         assert detect(odd) == kind
     assert detect(tmp_path) == "tensorflow"
+
+
+def test_an_archive_with_a_single_tflite_file_is_read_as_one(tmp_path: Path) -> None:
+    import tarfile
+
+    for name, content in (("1.tflite", b"\x1c\0\0\0TFL3" + b"\0" * 40), ("notes.txt", b"nothing here")):
+        (tmp_path / name).write_bytes(content)
+        with tarfile.open(tmp_path / "kaggle.tar.gz", "w:gz") as tar:
+            tar.add(tmp_path / name, name)
+        expected = r"model\.tflite" if name.endswith("tflite") else "no TensorFlow checkpoint"
+        with pytest.raises(WeightsError, match=expected):
+            read(tmp_path / "kaggle.tar.gz")
+
+
+@needs_shared
+def test_an_archive_of_a_real_tflite_file(tmp_path: Path) -> None:
+    import tarfile
+
+    file = SHARED / "weights/movinet_a0_stream_k600_int8.tflite"
+    with tarfile.open(tmp_path / "kaggle.tar.gz", "w:gz") as tar:
+        tar.add(file, "1.tflite")
+    packed, plain = read(tmp_path / "kaggle.tar.gz"), read(file)
+    assert packed.provenance["file"] == "kaggle.tar.gz"
+    assert all(np.array_equal(packed.tensors[name], plain.tensors[name]) for name in plain.tensors)
 
 
 # --- published weights ---

@@ -132,7 +132,7 @@ def state_is_a_value(engine: Streaming, other: Streaming, clip: Tensor, folder: 
 
 
 def constant_memory(engine: Streaming, clip: Tensor, frames: int, growth: int, warm_up: int = 200) -> int:
-    """Law 6. Feed `frames` frames; the state and (after warm-up) the process must not grow by more than `growth` bytes."""
+    """Law 6. In `frames` frames the state must not grow, nor (after warm-up) the process by over `growth` bytes."""
     state = engine.init_state(clip.shape[0], size_of(clip))
     expected = state.nbytes
     process = psutil.Process()

@@ -222,7 +222,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ),
         (
             {"preprocessing": '{"size":[9,9],"resize":9,"fps":5,"frames":9,"value_range":[-1e999,1]}'},
-            "'preprocessing' does not hold: value_range",
+            "'preprocessing' does not hold: preprocessing has fps 5 and range -inf",
         ),
         ({"labels": '["a", "b"]'}, "'labels' has 2 names for 3 classes"),
         ({"labels": '["a", "b", 3]'}, "'labels' is no list of names"),

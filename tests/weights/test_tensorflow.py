@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import importlib.util
 import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -22,6 +20,7 @@ from movinet.weights import tensorflow
 from movinet.weights.bundle import masked_crc32c
 from movinet.weights.names import Weights, parameter_shapes
 from movinet.weights.tensorflow import read
+from tests.golden.reference import deterministic, key_table
 from tests.shared import SHARED, needs_shared
 from tests.weights import bundle_writer as writer
 from tests.weights.bundle_writer import SMALL, VALUE, as_saved_model, as_trainer, in_keys, numbers, write_bundle
@@ -43,24 +42,6 @@ def exactly(found: Weights, tensors: dict[str, np.ndarray]) -> None:
 
 
 # --- against the reference ---
-
-
-@functools.cache
-def deterministic() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("deterministic", GOLDEN / "deterministic.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def key_table(path: Path) -> dict[str, tuple[int, ...]]:
-    table = {}
-    for line in path.read_text().splitlines():
-        key, shape = line.split()[:2]
-        table[key] = () if shape == "scalar" else tuple(map(int, shape.split(",")))
-    return table
 
 
 @needs_shared

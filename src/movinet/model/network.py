@@ -90,14 +90,6 @@ class Block(nn.Module):
         return x * mask.expand(batch, x.shape[0] // batch).reshape(-1, 1, 1, 1)
 
 
-class Head(nn.Module):
-    """The 1x1 projection before the pooling."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.project = ConvNorm(config.blocks[-1].out, config.head, activation=ACTIVATIONS[config.activation])
-
-
 class Classifier(nn.Module):
     """Dense, activation, dropout, dense: (..., head) -> (..., classes)."""
 
@@ -136,7 +128,9 @@ class MoViNet(nn.Module):
             Block(config, block, inputs, config.stochastic_depth * (index + 1) / count)
             for index, (block, inputs) in enumerate(zip(config.blocks, config.in_widths, strict=True))
         )
-        self.head = Head(config)
+        self.head = nn.ModuleDict(
+            {"project": ConvNorm(config.blocks[-1].out, config.head, activation=ACTIVATIONS[config.activation])}
+        )
         self.classifier = Classifier(config)
         self.reset_parameters()
 
@@ -247,7 +241,7 @@ class MoViNet(nn.Module):
                 keep(f"blocks.{index}", x)
                 index += 1
             keep(f"stages.{stage_index}", x)
-        x = self.head.project(x)
+        x = self.head["project"](x)
         keep("head", x)
         return x, later
 

@@ -1,8 +1,8 @@
 """TensorFlow checkpoint bundles as bytes: `NAME.index` and `NAME.data-0000i-of-0000n`, in folders and in tar files.
 
-`open_bundle` finds the checkpoint behind a path; `Bundle.read` gives one tensor, its checksum compared. Nothing is
-believed before it is checked: every size is bounded by the bytes that are there, tar members are never extracted to
-the names that they carry, and each damaged or hostile file ends in one `WeightsError`. NumPy only.
+`Folder` and `Tar` hold files, `Bundle.read` gives one tensor with its checksum compared. Nothing is believed before it
+is checked: every size is bounded by the bytes that are there, tar members are never extracted to the names that they
+carry, and each damaged or hostile file ends in one `WeightsError`. NumPy only.
 
 Sources: TensorFlow's `tensor_bundle.{proto,cc}` and `lib/io/format.cc` (an SSTable as in LevelDB), google/snappy's
 `format_description.txt`, POSIX `pax` for the tar headers.

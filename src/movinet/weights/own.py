@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import secrets
 import struct
@@ -238,8 +237,6 @@ def _preprocessing(record: Any, path: Path) -> Preprocessing | None:
         if not isinstance(record, dict):
             raise UsageError("it is no JSON object")
         preprocessing = Preprocessing.from_dict(record)
-        if not all(map(math.isfinite, preprocessing.value_range)):
-            raise UsageError("value_range is not finite")
     except (UsageError, ArithmeticError) as error:
         raise WeightsError(f"{path}: its record 'preprocessing' does not hold: {_text(error)}") from None
     return preprocessing

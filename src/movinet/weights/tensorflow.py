@@ -17,7 +17,7 @@ import dataclasses
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -161,7 +161,8 @@ def _latest(tree: Tree, name: str) -> str:
         match = re.search(r'^\s*model_checkpoint_path:\s*"([^"\\\n]+)"', text, re.MULTILINE)
         if match is None:
             raise DamagedError("it names no model_checkpoint_path")
-        return inside(match[1])
+        # Some savers write the absolute path it had on their machine; only its last part means anything here.
+        return inside(PurePosixPath(match[1]).name if match[1].startswith("/") else match[1])
 
 
 # --- from keys to names ---
@@ -205,11 +206,9 @@ def _check_layers(label: str, found: Mapping[str, tuple[str, str]]) -> None:
     for spelled, name in found.values():
         if match := _BACKBONE.fullmatch(spelled):
             layers[name.partition(".")[0]].add(int(match[1]))
-    for part, wanted in (("stem", {0}), ("head", {max(layers["blocks"], default=0) + 1})):
-        if not layers[part] <= wanted:
-            raise WeightsError(
-                f"{label} has its {part} in layer {max(layers[part])} of the backbone, not {min(wanted)}"
-            )
+    for part, place in (("stem", 0), ("head", max(layers["blocks"], default=0) + 1)):
+        if wrong := layers[part] - {place}:
+            raise WeightsError(f"{label} has its {part} in layer {max(wrong)} of the backbone, not in {place}")
 
 
 def _name(spelled: str) -> str | None:
