@@ -2,21 +2,25 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import movinet
+from movinet import engines
 from movinet.config import Preprocessing
 from movinet.errors import UsageError, VideoError
 from movinet.inference import sampling_rate
 from movinet.model import Ensemble, MoViNet
 from movinet.stream import softmax
 from movinet.video import preprocess
+from tests.engines.native import native_is_built
 from tests.models import small_copy
 
 SMALL = Preprocessing((32, 40), 36, 5, 10)
+ENGINES = ["torch", *(["native"] if native_is_built() else [])]
 LABELS = ("walk", "run", "jump", "fall", "wave")
 
 
@@ -100,10 +104,41 @@ def test_misuse_is_said() -> None:
             movinet.Stream(model)(frame)
     with pytest.raises(UsageError, match="feed one at a time"):
         movinet.Stream(model)(torch.zeros(2, 3, 8, 8))
-    stream = movinet.Stream(model)
-    stream(torch.zeros(3, 8, 8))
-    with pytest.raises(UsageError, match="must stay those of init_state"):
-        stream(torch.zeros(3, 40, 8))
+    for engine in ENGINES:
+        stream = movinet.Stream(model, engine=engine)
+        stream(torch.zeros(3, 8, 8))
+        with pytest.raises(UsageError, match=r"must stay those of init_state|must keep their size"):
+            stream(torch.zeros(3, 40, 8))
+    with pytest.raises(UsageError, match="unknown engine 'warp'"):
+        movinet.Stream(model, engine="warp")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="in float32 on a CPU"):
+        movinet.Stream(model_of().half(), engine="native")
+
+
+@pytest.mark.parametrize("first", ENGINES)
+@pytest.mark.parametrize("second", ENGINES)
+def test_a_stream_moves_from_one_engine_to_another(first: Any, second: Any) -> None:
+    model, images = model_of(), pictures(6)
+    whole = movinet.Stream(model, engine="torch")
+    expected = [whole(image).logits for image in images]
+    one, other = movinet.Stream(model, engine=first), movinet.Stream(model, engine=second)
+    for image in images[:3]:
+        one(image)
+    other.state = one.state
+    for image, logits in zip(images[3:], expected[3:], strict=True):
+        assert np.allclose(other(image).logits, logits, atol=1e-5)
+
+
+def test_without_the_library_streams_run_on_torch_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise UsageError("the native engine is not built")
+
+    monkeypatch.setattr(engines.native, "library", missing)
+    with pytest.warns(UserWarning, match="several times slower: the native engine is not built"):
+        stream = movinet.Stream(model_of())
+    assert stream.engine == "torch"
+    with pytest.raises(UsageError, match="not built"):
+        movinet.Stream(model_of(), engine="native")
 
 
 def test_classes_without_names() -> None:

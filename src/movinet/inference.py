@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from movinet.config import Preprocessing
+from movinet.engines import Engine
 from movinet.errors import UsageError, VideoError
 from movinet.factory import create_model
 from movinet.model import Ensemble, MoViNet
@@ -84,16 +85,26 @@ def sampling_rate(model: MoViNet | Ensemble) -> float:
 
 
 def follow(
-    frames: Any, model: MoViNet | Ensemble, *, labels: Sequence[str] | None = None, top: int = 5
+    frames: Any,
+    model: MoViNet | Ensemble,
+    *,
+    labels: Sequence[str] | None = None,
+    top: int = 5,
+    engine: Engine = "auto",
 ) -> Iterator[Prediction]:
-    """As `predictions`, for frames (an iterable of `movinet.Frame`) that come at `sampling_rate(model)`."""
+    """As `predictions`, for frames (an iterable of `movinet.Frame`) that come at `sampling_rate(model)`.
+
+    `engine` is that of `Stream`; clips and ensembles run on torch.
+    """
     members = _members(model)
     names = check_labels(labels, members[0])
     if len(members) == 1 and members[0].config.causal:
-        stream = Stream(members[0], labels=names, top=top)
+        stream = Stream(members[0], labels=names, top=top, engine=engine)
         for frame in frames:
             yield stream(frame.image, frame.time)
         return
+    if engine == "native":
+        raise UsageError("the native engine runs single stream and mobile models; use engine='torch'")
     if any(member.config.causal for member in members):
         raise UsageError("an ensemble of stream models takes its frames by Ensemble.step, not here")
     yield from _by_clips(frames, members, sampling_rate(model), names, top)

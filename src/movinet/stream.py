@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from movinet import engines
 from movinet.config import Preprocessing
+from movinet.engines import Engine, native
 from movinet.errors import UsageError
 from movinet.model import MoViNet
 from movinet.state import State
@@ -81,7 +83,13 @@ class Stream:
     (`stream.fps`); `movinet.open_video(source, fps=stream.fps)` gives them so.
     """
 
-    def __init__(self, model: MoViNet, *, labels: Sequence[str] | None = None, top: int = 5) -> None:
+    def __init__(
+        self, model: MoViNet, *, labels: Sequence[str] | None = None, top: int = 5, engine: Engine = "auto"
+    ) -> None:
+        """`engine` is `native`, `torch`, or `auto` for the faster one; the native one copies the weights at once.
+
+        Raises `UsageError` for a model that cannot stream, a wrong number of labels, an engine that cannot run it.
+        """
         if not isinstance(model, MoViNet) or not model.config.causal:
             name = getattr(model, "name", None) or "this model"
             raise UsageError(f"{name} cannot stream; choose a stream model, e.g. movinet_a0_stream")
@@ -89,7 +97,15 @@ class Stream:
         self.labels = check_labels(labels, model)
         self.top = top
         self.preprocessing: Preprocessing | None = model.preprocessing
-        self._state: State | None = None
+        weight = model.stem.conv.weight
+        plain = weight.dtype == torch.float32 and not model.training
+        self.engine = engines.choose(engine, model.config, on_cpu=weight.device.type == "cpu", float32=plain)
+        self._native: native.NativeModel | None = None
+        if self.engine == "native":
+            arrays = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+            self._native = native.NativeModel(model.config, arrays)
+        self._session: native.NativeStream | None = None
+        self._state: State | None = None  # of the torch engine, or what the native one shall start from
         self._count = 0
 
     @property
@@ -99,16 +115,19 @@ class Stream:
 
     @property
     def state(self) -> State | None:
-        """The state after the last frame, a value to save or carry elsewhere; None before the first frame."""
-        return self._state
+        """The state after the last frame, a value to save or carry elsewhere; None before the first frame.
+
+        It may be set, to go on where another stream, process or engine was.
+        """
+        return self._session.state if self._session is not None else self._state
 
     @state.setter
     def state(self, state: State | None) -> None:
-        self._state = state
+        self._state, self._session = state, None
 
     def reset(self) -> None:
         """Forget everything: the next frame is the first of a new video."""
-        self._state = None
+        self.state = None
         self._count = 0
 
     def __call__(self, frame: np.ndarray | Tensor, time: float | None = None) -> Prediction:
@@ -122,13 +141,30 @@ class Stream:
         Raises `UsageError` for any other shape, or a tensor whose size changes within a stream.
         """
         clip = self._to_clip(frame)
+        logits = self._step_torch(clip) if self._native is None else self._step_native(self._native, clip)
+        seconds = self._count / self.fps if time is None else time
+        self._count += 1
+        return to_prediction(seconds, logits, self.labels, self.top)
+
+    def _step_torch(self, clip: Tensor) -> np.ndarray:
         with torch.inference_mode():
             if self._state is None:
                 self._state = self.model.init_state(1, (clip.shape[3], clip.shape[4]))
             logits, self._state = self.model.step(clip, self._state)
-        seconds = self._count / self.fps if time is None else time
-        self._count += 1
-        return to_prediction(seconds, logits[0].float().cpu().numpy(), self.labels, self.top)
+        answer: np.ndarray = logits[0].float().cpu().numpy()
+        return answer
+
+    def _step_native(self, model: native.NativeModel, clip: Tensor) -> np.ndarray:
+        size = (int(clip.shape[3]), int(clip.shape[4]))
+        if self._session is None:
+            session = native.NativeStream(model, size)
+            if self._state is not None:
+                session.state = self._state
+            self._session = session
+        pixels = clip[0, 0] if clip.dtype == torch.uint8 else clip[0, 0].float()
+        logits = self._session.step(pixels.permute(1, 2, 0).contiguous().numpy())
+        assert logits is not None
+        return logits
 
     def _to_clip(self, frame: np.ndarray | Tensor) -> Tensor:
         device = self.model.stem.conv.weight.device

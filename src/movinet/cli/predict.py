@@ -46,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the video with the predictions drawn on it (.mp4, .webm, .gif) or the picture of the top-5"
         " probabilities over time (.png, .jpg); may be given several times",
     )
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "native", "torch"),
+        default="auto",
+        help="what computes: native (stream models on a CPU), torch, or auto for the faster one (default)",
+    )
     parser.add_argument("--device", default="cpu", help="torch device to compute on (default: cpu)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
 
@@ -73,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
             raise UsageError("--save of a video needs a file as its source; save a picture of a live one")
         shown = _Shown(options, video)
         try:
-            for prediction in follow(video, model, labels=labels, top=options.top):
+            for prediction in follow(video, model, labels=labels, top=options.top, engine=options.engine):
                 history.add(prediction)
                 shown.step(prediction)
         except KeyboardInterrupt:
