@@ -15,7 +15,7 @@ setup(
             language="c++",
             extra_compile_args=[]
             if sys.platform == "win32"
-            else ["-std=c++17", "-O3", "-fno-math-errno", "-Wno-psabi"],
+            else ["-std=c++17", "-O3", "-g0", "-fno-math-errno", "-Wno-psabi"],
             optional=True,
         )
     ]

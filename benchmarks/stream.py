@@ -13,6 +13,7 @@ import datetime
 import json
 import platform
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def main() -> None:
             flush=True,
         )
     record = {
-        "command": "python benchmarks/stream.py",
+        "command": " ".join(["python", *sys.argv]),
         "date": datetime.date.today().isoformat(),
         "processor": processor(),
         "instructions": native.instructions(),

@@ -32,10 +32,9 @@ def speed() -> str:
     """One row per stream and mobile model, with the machine it was measured on."""
     record = json.loads((ROOT / "benchmarks/stream.json").read_text())
     lines = ["| model | native | torch | torch / native |", "|-|-:|-:|-:|"]
-    lines += [
-        f"| `{row['model']}` | {row['native']['median_ms']:.1f} | {row['torch']['median_ms']:.1f} | {row['ratio']:.1f} |"
-        for row in record["rows"]
-    ]
+    for row in record["rows"]:
+        native, torch = row["native"]["median_ms"], row["torch"]["median_ms"]
+        lines.append(f"| `{row['model']}` | {native:.1f} | {torch:.1f} | {row['ratio']:.1f} |")
     lines.append(
         f"\n{record['date']}, {record['processor']} ({record['instructions']}), {record['threads']} thread,"
         f" torch {record['versions']['torch']}."

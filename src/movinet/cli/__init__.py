@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [f"./{a}" if a.startswith("-") and len(a) > 2 and Path(a).is_file() else a for a in arguments]
     options = build_parser().parse_args(arguments)
     try:
-        code: int = options.run(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _note
+            code: int = options.run(options)
         sys.stdout.flush()
         return code
     except MovinetError as error:
@@ -60,3 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (head, less) has gone; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _note(message: Warning | str, *_: object) -> None:
+    """A warning as a user of commands wants to read it."""
+    print(f"note: {message}", file=sys.stderr)
