@@ -65,6 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _note(message: Warning | str, *_: object) -> None:
+def _note(message: Warning | str, *_: object, **__: object) -> None:
     """A warning as a user of commands wants to read it."""
     print(f"note: {message}", file=sys.stderr)
