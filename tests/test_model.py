@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
+import pickle
 from typing import Any
 
 import pytest
@@ -274,3 +276,14 @@ def test_weight_decay_groups_partition_the_parameters() -> None:
     assert len(decayed["params"]) + len(rest["params"]) == len(list(model.parameters()))
     assert all(p.dim() >= 2 for p in decayed["params"])
     assert sum(p.dim() >= 2 for p in rest["params"]) == 1  # the last layer's kernel
+
+
+def test_models_and_states_can_be_copied_and_pickled() -> None:
+    for name in ("movinet_a3_stream", "movinet_t0_base"):
+        model, clip = small_copy(name), small_clip(1, 2)
+        for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+            assert torch.equal(again(clip), model(clip))
+    stream = small_copy("movinet_t0_stream")
+    _, state = stream.step(small_clip(1, 2), stream.init_state(1, (19, 26)))
+    again = pickle.loads(pickle.dumps(state))
+    assert all(torch.equal(again[key], state[key]) for key in state)

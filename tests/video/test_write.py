@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,3 +144,13 @@ def test_a_full_disk_leaves_the_old_picture(tmp_path, monkeypatch):
         save_picture(path, picture(0))
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("fps", [1, 10, 25, 60])
+@pytest.mark.parametrize("suffix", [".gif", ".mp4"])
+def test_a_single_frame_is_a_video(tmp_path: Path, suffix: str, fps: int) -> None:
+    path = tmp_path / f"one{suffix}"
+    with VideoWriter(path, (40, 60), fps) as writer:
+        writer.write(np.full((40, 60, 3), 200, np.uint8))
+    with open_video(path) as video:
+        assert len(list(video)) == 1

@@ -22,13 +22,20 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "relu6": F.relu6,
 }
 
-GATES: dict[Gate, Callable[[Tensor], Tensor]] = {
-    "sigmoid": torch.sigmoid,
-    # Two functions go by the name of hard sigmoid: the reference's of today (five digits, not 1/6) and Keras's own,
-    # which the stream checkpoints of 2021 were trained with.
-    "relu6": lambda x: F.relu6(x + 3.0) * 0.16667,
-    "keras": lambda x: torch.clamp(0.2 * x + 0.5, 0.0, 1.0),
-}
+
+# Two functions go by the name of hard sigmoid: the reference's of today (five digits, not 1/6), and Keras's own, which
+# the stream checkpoints of 2021 were trained with.
+def gate_relu6(x: Tensor) -> Tensor:
+    """relu6(x + 3) * 0.16667."""
+    return F.relu6(x + 3.0) * 0.16667
+
+
+def gate_keras(x: Tensor) -> Tensor:
+    """clip(0.2 x + 0.5, 0, 1)."""
+    return torch.clamp(0.2 * x + 0.5, 0.0, 1.0)
+
+
+GATES: dict[Gate, Callable[[Tensor], Tensor]] = {"sigmoid": torch.sigmoid, "relu6": gate_relu6, "keras": gate_keras}
 
 
 def identity(x: Tensor) -> Tensor:

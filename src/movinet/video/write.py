@@ -157,6 +157,10 @@ class VideoWriter:
         frame.pts = self.frames
         assert self._container is not None
         if self._gif:
+            # Thinned out here: FFmpeg's own filter would drop a video of one short frame altogether.
+            tick = max(1.0, self.fps / _GIF_FPS)
+            if self.frames and int(self.frames / tick) == int((self.frames - 1) / tick):
+                return
             frame.time_base = 1 / Fraction(self.fps).limit_denominator(1001)
             self._graph.push(frame)
             self._drain()
@@ -247,7 +251,7 @@ def _encoder(suffix: str) -> tuple[str, dict[str, str]]:
 
 
 def _gif_graph(size: tuple[int, int], rate: Fraction) -> Any:
-    """Thin out, scale down and find the best 256 colours of every frame."""
+    """Scale down and find the best 256 colours of every frame."""
     import av.filter
 
     height, width = size
@@ -260,8 +264,6 @@ def _gif_graph(size: tuple[int, int], rate: Fraction) -> Any:
         nodes.append(graph.add(name, arguments))
         nodes[-2].link_to(nodes[-1])
 
-    if rate > _GIF_FPS:
-        then("fps", f"fps={_GIF_FPS}")
     if scale < 1:
         then("scale", f"{max(1, round(width * scale))}:{max(1, round(height * scale))}:flags=area")
     split = graph.add("split", "2")
